@@ -57,7 +57,8 @@ licences: venv-dev ## write docs/licences.md anew after a change in pyproject.to
 	@scripts/licences
 
 stubs: venv-dev ## generate the Python stubs of face.proto anew
-	@scripts/stubs
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(python) -W ignore -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. \
+	  --mypy_out=quiet:. --mypy_grpc_out=quiet:. services/common/facerecog/face.proto
 
 settings: venv-dev ## write docs/settings.md anew after a change of a setting
 	@tables=$$(PYTHONPATH=. .venv/bin/settings-doc generate --output-format=markdown --templates=scripts/templates \

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.manifests import tools
+from scripts.manifests import schemas, tools
 from services.testing.servers import give_up
 
 
@@ -19,7 +19,7 @@ def tool() -> Callable[[str], str]:
     def need(name: str) -> str:
         try:
             if name == "kubeconform":
-                tools.schema_folder()
+                list(tools.kubeconform(""))
             return tools.binary(name)
         except tools.MissingToolError as error:
             give_up(str(error))
@@ -44,7 +44,7 @@ def schema_folder(tool: Callable[[str], str]) -> Path:
     """Return the folder with the schemas, beside which kubeconform and kube-score are there."""
     for name in ("kubeconform", "kube-score"):
         tool(name)
-    return tools.schema_folder()
+    return schemas.CACHE
 
 
 @pytest.fixture

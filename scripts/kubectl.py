@@ -16,15 +16,11 @@ class Kubectl:
 
     context: str | None = None
 
-    def run(self, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run it and return what it said."""
-        context = [f"--context={self.context}"] if self.context else []
-        command = [binary("kubectl"), *context, *arguments]
-        return subprocess.run(command, input=given, capture_output=True, text=True, check=False)
-
     def get(self, *arguments: str, given: str | None = None) -> str:
         """Run it and return what it printed."""
-        done = self.run(*arguments, given=given)
+        context = [f"--context={self.context}"] if self.context else []
+        command = [binary("kubectl"), *context, *arguments]
+        done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
         if done.returncode:
             raise KubectlError(done.stderr.strip())
         return done.stdout

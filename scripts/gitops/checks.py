@@ -27,7 +27,7 @@ from scripts.gitops.flux import (
 )
 from scripts.gitops.source import Source
 from scripts.manifests import tools
-from scripts.manifests.model import WORKLOAD_KINDS, Finding, at, items, mapping
+from scripts.manifests.model import Finding, at, items, mapping
 from scripts.manifests.rules import check as check_manifests
 
 Check: TypeAlias = Callable[[Cluster, Source], Iterator[Finding]]
@@ -167,8 +167,7 @@ def schemas(cluster: Cluster, _source: Source) -> Iterator[Finding]:
 def manifests(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     """Check the rules for manifests, and Pod Security, over all that is applied."""
     documents = cluster.manifests
-    pods = "\n---\n".join(map(json.dumps, documents.kind("Namespace", *WORKLOAD_KINDS)))
-    yield from (*check_manifests(documents), *tools.pod_security(pods))
+    yield from (*check_manifests(documents), *tools.pod_security(documents))
 
 
 def opinion(cluster: Cluster, _source: Source) -> Iterator[Finding]:

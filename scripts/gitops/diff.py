@@ -92,7 +92,12 @@ def running(tree: source.Source, name: str, kubectl: Kubectl) -> tuple[str, list
     head = f"{built.folder} against {kubectl.where()}{follows}"
     if sealed := sum("sops" in item.document for _, item in built.objects()):
         head += f"\nOf {sealed} encrypted Secrets only the names of their keys are compared."
-    wanted = {key: one for key, one in _objects(built).items() if not _left_alone(one[1])}
+    wanted = _objects(built)
+    for key, (_, document) in list(wanted.items()):
+        # Flux leaves it alone once it is there, or altogether.
+        marks = (("reconcile", "disabled"), ("ssa", "ignore", "ifnotpresent"))
+        if any(marked(document, *mark) for mark in marks):
+            del wanted[key]
     # It cannot be asked about what it has no kind or namespace for: that is new.
     served = kubectl.get("api-versions").split()
     listed = kubectl.get("get", "namespaces", "--output=jsonpath={.items[*].metadata.name}")
@@ -125,13 +130,6 @@ def running(tree: source.Source, name: str, kubectl: Kubectl) -> tuple[str, list
     last = len(rank)
     order = sorted([*changes, *refused], key=lambda one: (rank.get(one.layer, last), one.layer))
     return head, order
-
-
-def _left_alone(document: Document) -> bool:
-    """Tell whether Flux leaves an object alone once it is there, or altogether."""
-    return marked(document, "reconcile", "disabled") or (
-        marked(document, "ssa", "ignore", "ifnotpresent")
-    )
 
 
 def _ask(kubectl: Kubectl, asked: State, *how: str) -> dict[Key, Document | KubectlError]:

@@ -6,10 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
-
-import yaml
 
 from scripts.manifests import schemas
 from scripts.manifests.model import Finding, Manifests, mapping
@@ -30,13 +27,6 @@ def binary(name: str, install: str = INSTALL) -> str:
     raise MissingToolError(f"{name} is not installed: run '{install}'")
 
 
-def schema_folder() -> Path:
-    """Return the folder with the schemas."""
-    if schemas.CACHE.is_dir():
-        return schemas.CACHE
-    raise MissingToolError(f"the schemas are missing or old: run '{INSTALL}'")
-
-
 def ask(manifest: str, name: str, *arguments: str) -> Any:
     """Return what a program says, as JSON, of what it gets on its standard input."""
     command = [binary(name), *arguments]
@@ -49,7 +39,9 @@ def ask(manifest: str, name: str, *arguments: str) -> Any:
 def kubeconform(manifest: str) -> Iterator[Finding]:
     """Check every document against its schema; one without a schema is a finding."""
     schema = "{{.Group}}/{{.ResourceKind}}-{{.ResourceAPIVersion}}.json"
-    location = f"-schema-location={schema_folder()}/{schema}"
+    location = f"-schema-location={schemas.CACHE}/{schema}"
+    if not schemas.CACHE.is_dir():
+        raise MissingToolError(f"the schemas are missing or old: run '{INSTALL}'")
     said = ask(manifest, "kubeconform", "-strict", "-output=json", "-n=1", location)
     for wrong in said["resources"]:
         # kubeconform says it all in one line: at '/spec', this; at '/spec/template', that.
@@ -62,9 +54,8 @@ def kubeconform(manifest: str) -> Iterator[Finding]:
 _PROBLEM: Final = re.compile(r"- at '([^']*)': (.+?)(?=- at '|$)", re.DOTALL)
 
 
-def pod_security(manifest: str) -> Iterator[Finding]:
+def pod_security(manifests: Manifests) -> Iterator[Finding]:
     """Ask Pod Security's own evaluator, at the level that each pod's namespace enforces."""
-    manifests = Manifests(filter(None, yaml.load_all(manifest, yaml.CSafeLoader)))
     pods = []
     for workload in manifests.workloads:
         namespace = manifests.find("Namespace", workload.namespace)

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from scripts.settings import settings_class
+from scripts.manifests.rules.settings import settings_class
 from services.common.settings import Settings
 
 ROWS: Final = re.compile(r"^\| `([A-Z0-9_]+)` \| (.+?) \| (.+?) \| (.+) \|$", re.MULTILINE)

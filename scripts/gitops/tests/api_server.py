@@ -4,7 +4,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 
 from scripts.gitops.flux import NAMESPACE, Cluster, Kustomization, Object
-from scripts.kubectl import Kubectl
+from scripts.kubectl import Kubectl, KubectlError
 from scripts.manifests.model import FLUX_API
 from services.local.processes import free_port
 from services.testing.servers import ServerProcess, find_binary
@@ -90,15 +90,17 @@ def running(folder: Path) -> Iterator[Kubectl]:
 def _wait_ready(kubectl: Kubectl) -> None:
     """Return when the API server answers."""
     deadline = time.monotonic() + _READY_SECONDS
-    while kubectl.run("get", "--raw=/readyz").returncode:
-        if time.monotonic() > deadline:
-            pytest.fail(f"the API server is not ready after {_READY_SECONDS} s")
+    while time.monotonic() < deadline:
+        with suppress(KubectlError):
+            kubectl.get("get", "--raw=/readyz")
+            return
         time.sleep(0.2)
+    pytest.fail(f"the API server is not ready after {_READY_SECONDS} s")
 
 
 def apply(kubectl: Kubectl, documents: list[Any]) -> None:
     """Apply documents in the name of Flux's controller."""
-    done = kubectl.run(
+    kubectl.get(
         "apply",
         "--server-side",
         "--force-conflicts",
@@ -106,7 +108,6 @@ def apply(kubectl: Kubectl, documents: list[Any]) -> None:
         "--filename=-",
         given="\n---\n".join(json.dumps(document) for document in documents),
     )
-    assert done.returncode == 0, done.stderr
 
 
 def note(kubectl: Kubectl, kind: str, name: str, **status: Any) -> None:

@@ -144,12 +144,11 @@ def test_a_refusal_is_told_without_the_warnings(tree: Source, cluster: Kubectl) 
 class Denied(Kubectl):
     """As kubectl of somebody who may not read quotas and Secrets."""
 
-    def run(self, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+    def get(self, *arguments: str, given: str | None = None) -> str:
         for kind, what in ("ResourceQuota", 'resourcequotas "total"'), ("Secret", "secrets"):
             if given and f'"kind": "{kind}"' in given:
-                reason = f"Error from server (Forbidden): {what} is forbidden\n"
-                return subprocess.CompletedProcess(arguments, 1, "", reason)
-        return super().run(*arguments, given=given)
+                raise KubectlError(f"Error from server (Forbidden): {what} is forbidden")
+        return super().get(*arguments, given=given)
 
 
 def test_what_cannot_be_looked_at_does_not_count_as_gone(tree: Source, mended: Kubectl) -> None:

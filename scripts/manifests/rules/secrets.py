@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from scripts.manifests.model import Container, Finding, Manifests, at, items, mapping
-from scripts.manifests.rules.settings import settings_of
+from scripts.manifests.rules.settings import settings_class
 
 _CERTIFICATE: Final = ("ca.crt", "tls.crt", "tls.key")
 _PREVIOUS: Final = "previous-"
@@ -95,7 +95,7 @@ def secrets(manifests: Manifests) -> Iterator[Finding]:
                 problem = f"take away optional: true of the Secret {file.secret}, which is made"
                 yield workload.finding(file.field, problem)
         yield from _named(container, files)
-        whole, folder = settings_of(container), container.environment.get("TLS_FOLDER")
+        whole, folder = settings_class(container.service), container.environment.get("TLS_FOLDER")
         own = {(f"tls-{workload.name}", key) for key in _CERTIFICATE}
         found = {(file.secret, file.key) for file in _inside(files, folder).values()}
         if whole and "tls_folder" in whole.model_fields and found != own:

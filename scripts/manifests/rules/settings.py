@@ -3,18 +3,20 @@
 Ours, because only the services' own classes of settings know.
 """
 
+import importlib
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from typing import Any, Final
 from unittest.mock import patch
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsError
 
-from scripts.manifests.model import REFERENCE, Container, Finding, Manifests, items
+from scripts.manifests.model import REFERENCE, Finding, Manifests, items
 from scripts.manifests.rules.fields import said
-from scripts.settings import settings_class
 from services.common.settings import ClaimSettings, NsqSettings
 
 ONE_FOR_ALL: Final = (
@@ -27,10 +29,18 @@ ONE_FOR_ALL: Final = (
 _OF_EVERY_POD: Final = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
 
 
-def settings_of(container: Container) -> type[BaseSettings] | None:
-    """Return the class of what a container reads; None when it runs no service of ours."""
-    service = container.service
-    return settings_class(service) if service else None
+@cache
+def settings_class(service: str | None) -> type[BaseSettings] | None:
+    """Return the class of all that a folder of services/ reads; None when it has no settings."""
+    try:
+        module = importlib.import_module(f"services.{service}.settings")
+    except ModuleNotFoundError:
+        return None
+    found = [one for _, one in inspect.getmembers(module, inspect.isclass)]
+    own = [one for one in found if one.__module__ == module.__name__]
+    # One may be a part of another.
+    settings = [one for one in own if issubclass(one, BaseSettings)]
+    return max(settings, key=lambda one: len(one.model_fields), default=None)
 
 
 def settings(manifests: Manifests) -> Iterator[Finding]:
@@ -40,7 +50,7 @@ def settings(manifests: Manifests) -> Iterator[Finding]:
         parts = set(REFERENCE.findall(str([container.spec.get("env"), container.words])))
         for name in sorted(parts - names):
             yield container.finding(f"env[{name}]", "is missing: set it")
-        if (whole := settings_of(container)) is None:
+        if (whole := settings_class(container.service)) is None:
             continue
         known = {name.upper() for name in whole.model_fields}
         # What others' settings are made of is no setting.
@@ -87,7 +97,7 @@ def values_of(manifests: Manifests, name: str) -> dict[str, Any]:
     """Return what a setting is, given or by default, by each workload of ours that reads it."""
     found = {}
     for container in manifests.containers:
-        whole = settings_of(container)
+        whole = settings_class(container.service)
         if whole and (field := whole.model_fields.get(name.lower())):
             with suppress(ValueError):  # what is refused is found above
                 value = container.environment.get(name, field.default)

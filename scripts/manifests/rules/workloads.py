@@ -32,6 +32,8 @@ def selectors(manifests: Manifests) -> Iterator[Finding]:
     """
     for workload in manifests.workloads:
         selected = manifests.selected(workload.document)
+        if at(workload.document, "spec.selector.matchExpressions"):
+            continue  # others' may be about more than labels
         if workload.kind not in {"Job", "CronJob"} and selected != [workload]:
             names = ", ".join(sorted({other.name for other in selected})) or "nobody"
             yield workload.finding("spec.selector", f"selects the pods of {names}: select its own")

@@ -62,10 +62,13 @@ def test_a_fault_is_refused_with_the_reason(
     for program in ("kubeconform", "flux-build"):
         tool(program)
     documents = copy.deepcopy(overlay_documents["kind"])
-    changed = yaml.safe_dump(change(documents, FAULTS[name]))
+    changed = change(documents, FAULTS[name])
     found = list(check(Manifests(documents, facts("kind"))))
     # Others' tools are for what no rule says.
-    found = found or [*tools.kubeconform(changed), *tools.pod_security(changed)]
+    found = found or [
+        *tools.kubeconform(yaml.safe_dump(changed)),
+        *tools.pod_security(Manifests([changed])),
+    ]
     [tag] = {
         container.image[1]
         for workload in Manifests(overlay_documents["kind"]).workloads

@@ -8,7 +8,7 @@ import pytest
 from scripts.git import ROOT
 from scripts.manifests.model import Document, Manifests
 from scripts.manifests.rules import GENERAL, fields
-from scripts.settings import settings_class
+from scripts.manifests.rules.settings import settings_class
 
 FLUX_PRUNE = "kustomize.toolkit.fluxcd.io/prune"
 CONTAINER = {

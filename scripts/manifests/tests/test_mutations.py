@@ -103,7 +103,7 @@ def said(documents: list[Document], extra: list[Document]) -> dict[str, set[str]
     note(tools.kubeconform(yaml.safe_dump_all(extra)))
     # Others cannot even read what does not fit its schema.
     extra = [one for one in extra if one["metadata"]["name"] not in answers]
-    note(tools.pod_security(yaml.safe_dump_all(extra)))
+    note(tools.pod_security(Manifests(extra)))
     note(tools.kube_score(yaml.safe_dump_all([*documents, *extra]), "kind"))
     return answers
 

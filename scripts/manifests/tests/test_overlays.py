@@ -22,10 +22,11 @@ def test_the_rules_are_kept(
 ) -> None:
     tool("kubeconform")
     tool("flux-build")
+    manifests = Manifests(overlay_documents[name], facts(name))
     found = [
-        *check(Manifests(overlay_documents[name], facts(name))),
+        *check(manifests),
         *tools.kubeconform(rendered[name]),
-        *tools.pod_security(rendered[name]),
+        *tools.pod_security(manifests),
     ]
     assert [str(finding) for finding in found] == []
 

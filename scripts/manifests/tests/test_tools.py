@@ -3,8 +3,10 @@
 from collections.abc import Callable
 
 import pytest
+import yaml
 
 from scripts.manifests import tools
+from scripts.manifests.model import Manifests
 
 
 def replaced(manifest: str, old: str, new: str) -> str:
@@ -62,10 +64,10 @@ def test_pod_security_refuses_what_a_namespace_does_not_let_in(
 ) -> None:
     tool("flux-build")
     manifest = replaced(rendered["kind"], "runAsNonRoot: true", "runAsNonRoot: false")
-    [finding] = tools.pod_security(manifest)
+    [finding] = tools.pod_security(Manifests(yaml.safe_load_all(manifest)))
     assert "runAsNonRoot=false (Pod Security restricted)" in finding.problem
     open_ = replaced(manifest, "/enforce: restricted", "/enforce: baseline")
-    assert list(tools.pod_security(open_)) == []
+    assert list(tools.pod_security(Manifests(yaml.safe_load_all(open_)))) == []
 
 
 def test_a_missing_program_is_told_with_what_installs_it() -> None:
