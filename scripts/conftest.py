@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts import programs
 from scripts.manifests import schemas, tools
 from services.testing.servers import give_up
 
@@ -20,8 +21,8 @@ def tool() -> Callable[[str], str]:
         try:
             if name == "kubeconform":
                 list(tools.kubeconform(""))
-            return tools.binary(name)
-        except tools.MissingToolError as error:
+            return programs.binary(name)
+        except programs.ProgramError as error:
             give_up(str(error))
 
     return need

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Mapping
 from itertools import cycle
 from typing import Final
 
-from scripts.git import ROOT, GitError
 from scripts.gitops.flux import BuildError, Cluster, Kustomization, load
 from scripts.gitops.source import Source
 from scripts.manifests.model import Manifests, Workload, at, items
 from scripts.manifests.rules.network import ANYWHERE, edges
-from scripts.manifests.tools import MissingToolError
+from scripts.programs import ROOT, ProgramError
 
 CLUSTER: Final = "kind"
 """Which one is drawn: all that the pipeline needs is in it."""
@@ -177,5 +176,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (BuildError, GitError, MissingToolError) as error:
+    except (BuildError, ProgramError) as error:
         raise SystemExit(f"pictures: {error}") from None

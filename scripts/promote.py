@@ -11,12 +11,10 @@ from typing import Any, Final
 
 import yaml
 
-from scripts.git import ROOT, GitError, git
 from scripts.gitops.diff import as_text, rendered
 from scripts.gitops.flux import BRANCH, NAMESPACE, PINNED, BuildError
 from scripts.gitops.source import CLUSTERS, commit, working_tree
-from scripts.kubectl import Kubectl, KubectlError
-from scripts.manifests.tools import MissingToolError, binary
+from scripts.programs import ROOT, Kubectl, ProgramError, binary, git
 
 IMAGES: Final = "base/components/images/kustomization.yaml"
 _HEADER: Final = (
@@ -101,7 +99,7 @@ def promote(kubectl: Kubectl, source: str, to: str) -> None:
     promoted, spec = running(kubectl, source)
     try:
         git("merge-base", "--is-ancestor", promoted, base)
-    except GitError:
+    except ProgramError:
         # Only what is in a branch stays findable.
         what = f"{source} runs {promoted}, which is not in {base}"
         raise PromotionError(f"{what}: git pull, or merge it first, not squashed") from None
@@ -147,5 +145,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (PromotionError, GitError, KubectlError, BuildError, MissingToolError) as error:
+    except (PromotionError, ProgramError, BuildError) as error:
         sys.exit(f"promote: {error}")

@@ -23,10 +23,8 @@ from typing import Final
 
 import yaml
 
-from scripts.git import ROOT
-from scripts.kubectl import Kubectl, KubectlError
 from scripts.manifests.model import NAMESPACE
-from scripts.manifests.tools import MissingToolError, binary
+from scripts.programs import ROOT, Kubectl, KubectlError, ProgramError, binary
 
 PREVIOUS: Final = "previous-password"
 _HAS_TWO: Final = ["password"]
@@ -395,7 +393,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     except KubectlError as error:
         unasked = "NEW=1 and FINISH=unchecked ask no cluster, and lock out who has other passwords"
         said = f"kubectl says: {error}. CONTEXT=NAME names the cluster; {unasked}"
-    except (SecretsError, MissingToolError) as error:
+    except (SecretsError, ProgramError) as error:
         said = str(error)
     else:
         return 0

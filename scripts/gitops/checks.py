@@ -13,7 +13,6 @@ from typing import Final, TypeAlias
 
 import yaml
 
-from scripts.git import GitError
 from scripts.gitops import source
 from scripts.gitops.flux import (
     BRANCH,
@@ -29,6 +28,7 @@ from scripts.gitops.source import Source
 from scripts.manifests import tools
 from scripts.manifests.model import Finding, at, items, mapping
 from scripts.manifests.rules import check as check_manifests
+from scripts.programs import ProgramError
 
 Check: TypeAlias = Callable[[Cluster, Source], Iterator[Finding]]
 Row: TypeAlias = tuple[str, str, list[Finding]]
@@ -267,5 +267,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (BuildError, GitError, tools.MissingToolError) as error:
+    except (BuildError, ProgramError) as error:
         sys.exit(f"validate: {error}")

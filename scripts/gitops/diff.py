@@ -17,12 +17,10 @@ from typing import Final, TypeAlias
 
 import yaml
 
-from scripts.git import GitError
 from scripts.gitops import source
 from scripts.gitops.flux import NAMESPACE, BuildError, Cluster, Object, load
-from scripts.kubectl import Kubectl, KubectlError
 from scripts.manifests.model import FLUX_API, Document, at, items, mapping, marked
-from scripts.manifests.tools import MissingToolError
+from scripts.programs import Kubectl, KubectlError, ProgramError
 
 MANAGER: Final = "kustomize-controller"
 """In whose name Flux applies; another name would see fields as somebody else's."""
@@ -259,6 +257,6 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (BuildError, GitError, KubectlError, MissingToolError) as error:
+    except (BuildError, ProgramError) as error:
         print(f"diff: {error}", file=sys.stderr)
         sys.exit(2)

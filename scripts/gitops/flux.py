@@ -12,7 +12,7 @@ import yaml
 
 from scripts.gitops.source import CLUSTERS, Source, commit
 from scripts.manifests.model import FLUX_API, Document, Finding, Manifests, at, items, mapping
-from scripts.manifests.tools import ask
+from scripts.programs import ask
 
 NAMESPACE: Final = "flux-system"
 BRANCH: Final = "facestack"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from scripts.git import ROOT, git
+from scripts.programs import ROOT, git
 
 TREES: Final = ("apps", "base", "flux", "overlays")
 """The folders that Flux reads."""

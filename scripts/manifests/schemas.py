@@ -17,7 +17,8 @@ from typing import Any, Final, TypeAlias
 
 import yaml
 
-ROOT: Final = Path(__file__).parents[2]
+from scripts.programs import ROOT
+
 Schema: TypeAlias = dict[str, Any]
 
 _PINS: Final = ROOT / "e2e" / "no-registry" / "tools" / "schemas"

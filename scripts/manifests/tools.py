@@ -1,39 +1,14 @@
-"""The tools of others that look at manifests too, and which of what they say is so on purpose."""
+"""The tools of others that look at manifests too."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from scripts.manifests import schemas
 from scripts.manifests.model import Finding, Manifests, mapping
 from scripts.manifests.rules.fields import checks
-
-_BIN: Final = schemas.ROOT / ".tools" / "bin"
-INSTALL: Final = "scripts/manifest-tools"
-
-
-class MissingToolError(Exception):
-    """Something is not installed; the message says what to do."""
-
-
-def binary(name: str, install: str = INSTALL) -> str:
-    """Return the path of a program; ``install`` is what brings it."""
-    if found := shutil.which(name, path=f"{_BIN}:{os.environ['PATH']}"):
-        return found
-    raise MissingToolError(f"{name} is not installed: run '{install}'")
-
-
-def ask(manifest: str, name: str, *arguments: str) -> Any:
-    """Return what a program says, as JSON, of what it gets on its standard input."""
-    command = [binary(name), *arguments]
-    done = subprocess.run(command, input=manifest, capture_output=True, text=True, check=False)
-    if not done.stdout:
-        raise RuntimeError(f"{name} ended with {done.returncode} and said: {done.stderr[-500:]}")
-    return json.loads(done.stdout)
+from scripts.programs import INSTALL, ProgramError, ask
 
 
 def kubeconform(manifest: str) -> Iterator[Finding]:
@@ -41,7 +16,7 @@ def kubeconform(manifest: str) -> Iterator[Finding]:
     schema = "{{.Group}}/{{.ResourceKind}}-{{.ResourceAPIVersion}}.json"
     location = f"-schema-location={schemas.CACHE}/{schema}"
     if not schemas.CACHE.is_dir():
-        raise MissingToolError(f"the schemas are missing or old: run '{INSTALL}'")
+        raise ProgramError(f"the schemas are missing or old: run '{INSTALL}'")
     said = ask(manifest, "kubeconform", "-strict", "-output=json", "-n=1", location)
     for wrong in said["resources"]:
         # kubeconform says it all in one line: at '/spec', this; at '/spec/template', that.

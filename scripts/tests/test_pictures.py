@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from scripts import pictures
-from scripts.git import ROOT
 from scripts.gitops.flux import BuildError, Cluster, Kustomization, Object, load
 from scripts.gitops.source import Source
 from scripts.manifests.model import Finding
 from scripts.manifests.rules.network import Edge
+from scripts.programs import ROOT
 
 
 def workload(kind: str, image: str = "facestack/one", **spec: object) -> Object:

@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from scripts.git import ROOT
 from scripts.gitops.tests.api_server import running
-from scripts.kubectl import Kubectl, KubectlError
-from scripts.manifests.tools import binary
+from scripts.programs import ROOT, Kubectl, KubectlError, binary
 
 # kubectl of a cluster without nodes: each new Job ends as the next line of a file says.
 CONTROLLER = """\

@@ -12,8 +12,8 @@ from typing import Any, Final
 import pytest
 
 from scripts.gitops.flux import NAMESPACE, Cluster, Kustomization, Object
-from scripts.kubectl import Kubectl, KubectlError
 from scripts.manifests.model import FLUX_API
+from scripts.programs import Kubectl, KubectlError
 from services.local.processes import free_port
 from services.testing.servers import ServerProcess, find_binary
 

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
-from scripts.git import ROOT
 from scripts.gitops.diff import Change, as_markdown, as_text, rendered
 from scripts.gitops.diff import running as compare
 from scripts.gitops.flux import load
 from scripts.gitops.source import Source, working_tree
 from scripts.gitops.tests.api_server import apply, running, sync
 from scripts.gitops.tests.changes import change, copy
-from scripts.kubectl import Kubectl, KubectlError
+from scripts.programs import ROOT, Kubectl, KubectlError
 
 SECRET = """
 apiVersion: v1
@@ -252,7 +251,7 @@ def test_a_cluster_that_does_not_answer_is_told(
 def test_on_a_cluster_without_flux_it_is_said(
     tree: Source, cluster: Kubectl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scripts.kubectl.Kubectl.follows", lambda *_: False)
+    monkeypatch.setattr("scripts.programs.Kubectl.follows", lambda *_: False)
     assert compare(tree, "kind", cluster)[0].endswith(", which follows no git yet")
 
 

@@ -8,10 +8,10 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from scripts.git import git
 from scripts.gitops.flux import BuildError, Object, build_folder, load
 from scripts.gitops.source import Source, working_tree
 from scripts.gitops.tests.changes import change
+from scripts.programs import git
 
 pytestmark = pytest.mark.usefixtures("flux_build")
 

@@ -7,10 +7,9 @@ from typing import IO, Any, Final
 
 import pytest
 
-from scripts.git import ROOT
 from scripts.gitops.flux import NAMESPACE
 from scripts.gitops.tests.api_server import note, running
-from scripts.kubectl import Kubectl
+from scripts.programs import ROOT, Kubectl
 
 REVISION: Final = "main@sha1:5b1c1e3bd2f0f5e7a4d86b6c0e3f3d1c0a9b8e7f"
 DEFINITIONS: Final = [

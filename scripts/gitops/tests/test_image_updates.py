@@ -11,7 +11,7 @@ import pytest
 import yaml
 from packaging.version import Version
 
-from scripts.git import ROOT
+from scripts.programs import ROOT
 
 FOLDER: Final = ROOT / "apps" / "image-updates" / "manifests"
 DOCUMENTS: Final[dict[str, Any]] = {

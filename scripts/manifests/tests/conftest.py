@@ -1,9 +1,9 @@
 import pytest
 import yaml
 
-from scripts.git import ROOT
 from scripts.manifests.model import Document
 from scripts.manifests.tests.rendering import OVERLAYS, facts, render
+from scripts.programs import ROOT
 
 
 @pytest.fixture(scope="session")

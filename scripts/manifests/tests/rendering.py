@@ -6,10 +6,10 @@ from typing import Final
 
 import yaml
 
-from scripts.git import ROOT
 from scripts.gitops.flux import build_folder
 from scripts.gitops.source import Source
 from scripts.manifests.model import Document
+from scripts.programs import ROOT
 
 OVERLAYS: Final = sorted(path.parent.name for path in ROOT.glob("overlays/*/kustomization.yaml"))
 

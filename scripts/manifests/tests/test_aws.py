@@ -5,10 +5,10 @@ from typing import Final
 
 import pytest
 
-from scripts.git import ROOT
 from scripts.manifests.model import Document, Manifests, title
 from scripts.manifests.rules import check
 from scripts.manifests.tests.rendering import facts, render
+from scripts.programs import ROOT
 
 pytestmark = pytest.mark.usefixtures("flux_build")
 FOLDER: Final = ROOT / "overlays" / "aws"

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from scripts.git import ROOT
 from scripts.manifests.model import Document, Manifests
 from scripts.manifests.rules import GENERAL, fields
 from scripts.manifests.rules.settings import settings_class
+from scripts.programs import ROOT
 
 FLUX_PRUNE = "kustomize.toolkit.fluxcd.io/prune"
 CONTAINER = {

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts.git import ROOT
 from scripts.manifests import tools
 from scripts.manifests.model import Manifests
 from scripts.manifests.rules import check
 from scripts.manifests.tests.rendering import facts, render
+from scripts.programs import ROOT
 from services.frontend.adapters.oidc import CALLBACK
 
 pytestmark = pytest.mark.usefixtures("flux_build")

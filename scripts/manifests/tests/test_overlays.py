@@ -6,11 +6,11 @@ from collections.abc import Callable
 import pytest
 import yaml
 
-from scripts.git import ROOT
 from scripts.manifests import tools
 from scripts.manifests.model import Document, Manifests
 from scripts.manifests.rules import check
 from scripts.manifests.tests.rendering import OVERLAYS, facts, render
+from scripts.programs import ROOT
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

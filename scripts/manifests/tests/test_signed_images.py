@@ -10,11 +10,11 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from scripts.git import ROOT
 from scripts.manifests import tools
 from scripts.manifests.model import Manifests, at
 from scripts.manifests.rules import check
 from scripts.manifests.tests.rendering import facts, render
+from scripts.programs import ROOT
 
 pytestmark = pytest.mark.usefixtures("flux_build")
 WORKFLOW: Final = ".github/workflows/release.yaml"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 
+from scripts import programs
 from scripts.manifests import tools
 from scripts.manifests.model import Manifests
 
@@ -71,5 +72,5 @@ def test_pod_security_refuses_what_a_namespace_does_not_let_in(
 
 
 def test_a_missing_program_is_told_with_what_installs_it() -> None:
-    with pytest.raises(tools.MissingToolError, match="not installed: run 'scripts/manifest-tools'"):
-        tools.binary("no-such-program")
+    with pytest.raises(programs.ProgramError, match="not installed: run 'scripts/manifest-tools'"):
+        programs.binary("no-such-program")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts.manifests.tools import binary
+from scripts.programs import binary
 from scripts.secrets import SecretsError, Store, main
 from scripts.tests.secrets.conftest import Site, decoded
 

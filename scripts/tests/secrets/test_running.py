@@ -7,8 +7,7 @@ import pytest
 import yaml
 
 from scripts.gitops.tests import api_server
-from scripts.kubectl import Kubectl, KubectlError
-from scripts.manifests.tools import MissingToolError
+from scripts.programs import Kubectl, KubectlError, ProgramError
 from scripts.secrets import SecretsError, main, wanted
 from scripts.tests.secrets.conftest import ROOT, Site
 
@@ -171,9 +170,9 @@ def test_a_cluster_that_cannot_be_asked_is_not_one_without_passwords(
 
 def test_new_passwords_need_no_cluster(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
-        raise MissingToolError(f"{name} is missing")
+        raise ProgramError(f"{name} is missing")
 
-    monkeypatch.setattr("scripts.kubectl.binary", missing)
+    monkeypatch.setattr("scripts.programs.binary", missing)
     site.make()
     assert sorted(site.store().texts()) == sorted(wanted(site.store()))
 
