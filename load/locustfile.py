@@ -30,6 +30,9 @@ SAMPLES: Final = Path(__file__).resolve().parents[1] / "var" / "samples"
 KEY: Final = os.environ.get("FACESTACK_KEY", "")
 API_URL: Final = os.environ.get("FACESTACK_URL", "").rstrip("/")
 PAGE_URL: Final = os.environ.get("FACESTACK_PAGE", "").rstrip("/")
+for name, url in (("URL", API_URL), ("PAGE", PAGE_URL or API_URL)):
+    if not url.startswith(("http://", "https://")):
+        raise SystemExit(f"load: {name} is {url!r}: say make load URL=http://... [PAGE=http://...]")
 _PATIENCE_SECONDS: Final = 180
 _LOOK_SECONDS: Final = 0.5
 _logging_in: Final = Lock()
@@ -144,17 +147,25 @@ class Visitor(HttpUser):
         self._get("/people")
 
 
+_verdicts: Final[list[str]] = []
+
+
 def judge(environment: Environment, **_: object) -> None:
-    """Say which promises were kept; the exit code is 1 if one was not, or nothing was sent."""
-    print()
+    """Find which promises were kept; the exit code is 1 if one was not, or nothing was sent."""
     broken = environment.stats.total.num_requests == 0
     for promise in PROMISES:
         entries = [e for (name, _), e in environment.stats.entries.items() if name == promise.name]
         total = sum(entry.num_requests for entry in entries)
         kept = sum(promise.kept(entry.response_times, entry.num_failures) for entry in entries)
         broken |= kept < promise.share * total
-        print(promise.verdict(kept, total))
+        _verdicts.append(promise.verdict(kept, total))
     environment.process_exit_code = int(broken)
 
 
+def tell(**_: object) -> None:
+    """Say it below the tables, where it is read."""
+    print(*_verdicts, sep="\n")
+
+
 events.quitting.add_listener(judge)  # type: ignore[no-untyped-call]
+events.quit.add_listener(tell)  # type: ignore[no-untyped-call]

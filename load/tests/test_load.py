@@ -54,6 +54,15 @@ def test_nobody_at_the_address_is_a_failure(tmp_path: Path, unused_tcp_port: int
     assert "Connection refused" in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("url", ["", "localhost:8000"])
+def test_an_address_that_is_none_is_told(tmp_path: Path, url: str) -> None:
+    done = load(tmp_path, FACESTACK_URL=url, FACESTACK_PAGE="")
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        f"load: URL is {url!r}: say make load URL=http://... [PAGE=http://...]\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("times", "failures", "kept"),
     [
