@@ -122,3 +122,10 @@ def test_nothing_is_pushed_over_what_cannot_be_seen(repository: Repository) -> N
     said, pushed = repository.push()
     assert f"cannot tell whether {REGISTRY}/people:{TAG} is there already: unauthorized" in said
     assert pushed == []
+
+
+def test_nothing_to_push_is_no_success(repository: Repository) -> None:
+    repository.program("scripts/images", "#!/bin/sh\n")
+    said, pushed = repository.push()
+    assert "there is nothing to push" in said
+    assert pushed == []
