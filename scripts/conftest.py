@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from services.testing.servers import give_up
 def tool() -> Callable[[str], str]:
     """Return what gives a program's path; without it the test is skipped, and says what to run."""
 
+    @cache
     def need(name: str) -> str:
         try:
             if name == "kubeconform":

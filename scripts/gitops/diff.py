@@ -90,12 +90,13 @@ def running(tree: source.Source, name: str, kubectl: Kubectl) -> tuple[str, list
     head = f"{built.folder} against {kubectl.where()}{follows}"
     if sealed := sum("sops" in item.document for _, item in built.objects()):
         head += f"\nOf {sealed} encrypted Secrets only the names of their keys are compared."
-    wanted = _objects(built)
-    for key, (_, document) in list(wanted.items()):
-        # Flux leaves it alone once it is there, or altogether.
-        marks = (("reconcile", "disabled"), ("ssa", "ignore", "ifnotpresent"))
-        if any(marked(document, *mark) for mark in marks):
-            del wanted[key]
+    # What bears one of these Flux leaves alone once it is there, or altogether.
+    alone = (("reconcile", "disabled"), ("ssa", "ignore", "ifnotpresent"))
+    wanted = {
+        key: one
+        for key, one in _objects(built).items()
+        if not any(marked(one[1], *mark) for mark in alone)
+    }
     # It cannot be asked about what it has no kind or namespace for: that is new.
     served = kubectl.get("api-versions").split()
     listed = kubectl.get("get", "namespaces", "--output=jsonpath={.items[*].metadata.name}")

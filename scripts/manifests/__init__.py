@@ -1,1 +1,1 @@
-"""Renders every overlay and checks what comes out, without a cluster."""
+"""What manifests are held to, without a cluster."""
